@@ -113,8 +113,7 @@ class GeneratePriors(Stage[PriorParams]):
         guidance = defaults.guidance if prior.guidance is None else prior.guidance
         return PriorParams(prompt, prior.generated_count, steps, guidance, recipe.images.resolution,
                            _precision(recipe), recipe.seed, tuple(others), recipe.base.quantise,
-                           recipe.train.deterministic,
-                           block_size(recipe, sources))
+                           recipe.train.deterministic, block_size(recipe, sources))
 
     def required_packages(self, params: PriorParams) -> tuple[OptionalPackage, ...]:
         """The package of the quantisation, if there is one."""
@@ -161,7 +160,8 @@ class GeneratePriors(Stage[PriorParams]):
 
     def memory_advice(self, recipe: Recipe, device: str) -> tuple[str, ...]:
         """Fewer pixels or bits, or class images that need not be drawn here."""
-        fewer_bits = ("set `prior.precision: bf16`",) if _precision(recipe) == "fp32" else ()
+        can_be_smaller = self.applies_to(recipe) and _precision(recipe) == "fp32"
+        fewer_bits = ("set `prior.precision: bf16`",) if can_be_smaller else ()
         return (*fewer_bits, *quantise_advice(recipe, device), *resolution_advice(recipe),
                 *offload_advice(recipe, device), *_other_targets(recipe))
 
