@@ -64,9 +64,9 @@ def real_step(folder: Path, *, checkpointing: bool = False, quantise: str | None
     trainer = Trainer(model, ("denoiser",), cached_prompts(model, conditions), SETTINGS)
     x0 = torch.zeros(2, 4, 8, 8)
     batch = Batch(x0, torch.zeros_like(x0), torch.zeros(2, dtype=torch.int64), (0, 1), 2)
-    with count_saved(module.parameters()) as saved:
+    with trainer.fused_layers(), count_saved(module.parameters()) as saved:
         trainer.loss(batch)
-    with LiveMemory() as live:
+    with trainer.fused_layers(), LiveMemory() as live:
         trainer.loss(batch).total.backward()
     resident = sum(parameter.nbytes for parameter in module.parameters())
     offloaded = find_offload(module)
