@@ -367,16 +367,13 @@ class Model(PromptEncoding):
                     for prompt in dict.fromkeys(prompts)}
 
     def generate(self, prompt: str, *, seed: int, steps: int, guidance: float, resolution: int,
-                 start_image: Image | None = None, on_step: Callable[[], object] = no_op,
-                 conditions: SamplingConditions | None = None) -> Image:
+                 start_image: Image | None = None, on_step: Callable[[], object] = no_op) -> Image:
         """Sample one picture; equal arguments give an equal picture, whatever was sampled before.
 
         resolution: the side in pixels; on_step: called after each sampler step, may raise to stop;
-        start_image: what the family's `start_image` returned; None where a prompt is enough;
-        conditions: those of prompt in `sampling_conditions`, None to encode it now.
+        start_image: what the family's `start_image` returned; None where a prompt is enough.
         """
-        if conditions is None:
-            conditions = self.sampling_conditions([prompt])[prompt]
+        conditions = self.sampling_conditions([prompt])[prompt]
         return self.generate_block([conditions], [seed], steps=steps, guidance=guidance, resolution=resolution,
                                    start_image=start_image, on_step=on_step)[0]
 

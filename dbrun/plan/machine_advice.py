@@ -36,12 +36,13 @@ def machine_advice(scope: Scope, plan: Plan, known: Mapping[str, Estimate] = Map
     if "train" in pending and scope.recipe.base.offload is not None and not has_own_memory(device):
         yield Note("training", f"`base.offload` does nothing here: this runs on {device}, where the weights are in CPU "
                    "memory anyway")
-    if device == "cpu" and scope.recipe.threads == "auto":
+    if device != "cpu":
+        return
+    if scope.recipe.threads == "auto":
         yield Note("threads", f"`auto` is {scope.numerics.threads} on this machine; with another number of cores every "
                    "stage runs again")
-    if device == "cpu":
-        yield from _slow_bf16(scope, pending)
-    if "train" not in pending or device != "cpu":
+    yield from _slow_bf16(scope, pending)
+    if "train" not in pending:
         return
     seconds = known["train"].seconds if "train" in known else _rough_seconds(scope)
     if seconds >= SLOW_SECONDS:
